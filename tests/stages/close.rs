@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -77,6 +78,26 @@ fn a_second_sigterm_does_not_wait() -> Result<()> {
     gateway.process.wait(PATIENCE)?;
     assert_eq!(close_reason(&gateway)?, "shutdown");
     drop(stream);
+    Ok(())
+}
+
+#[test]
+fn operators_who_are_still_connected_hold_nothing_up() -> Result<()> {
+    let world = World::new()?;
+    let mut gateway = world.gateway(&format!("[gateway]\nadmin = '127.0.0.1:9900'\n{}", one_route()))?;
+    // As many as are served at a time.
+    let ask = || world.net.gateway.run(|| TcpStream::connect(("127.0.0.1", 9900)));
+    let _browsers: Vec<_> = (0..64).map(|_| ask()).collect::<std::io::Result<_>>()?;
+    let socket = gateway.state_dir()?.join("admin.sock");
+    let mut operators = Vec::new();
+    for _ in 0..32 {
+        let mut operator = UnixStream::connect(&socket)?;
+        operator.write_all(b"{}\n")?;
+        operator.read_exact(&mut [0])?;
+        operators.push(operator);
+    }
+    gateway.process.signal(Signal::SIGTERM)?;
+    assert_eq!(gateway.process.wait(PATIENCE)?.code(), Some(0));
     Ok(())
 }
 

@@ -25,13 +25,20 @@ pub struct Search<'a> {
     pool: &'a Pool,
     client: IpAddr,
     tried: Vec<Arc<Server>>,
+    left: Vec<Arc<Server>>,
     failure: Option<Failure>,
 }
 
 impl<'a> Search<'a> {
     /// `client`: who it is for.
     pub fn new(pool: &'a Pool, client: IpAddr) -> Self {
-        Search { pool, client, tried: Vec::new(), failure: None }
+        Search { pool, client, tried: Vec::new(), left: Vec::new(), failure: None }
+    }
+
+    /// `left`: servers that are given only if no other would be in their place.
+    pub fn beside(mut self, left: &[Arc<Server>]) -> Self {
+        self.left = left.to_vec();
+        self
     }
 
     /// The next server to be tried, and a place with it. If all of them are full, waits for one.
@@ -52,7 +59,7 @@ impl<'a> Search<'a> {
         // Nobody goes before those in the queue, but who has had a place already.
         let chosen = match self.tried.is_empty() && pool.room().has_queue() {
             true => Err(Unavailable::Full),
-            false => pool.choose(self.client, &self.tried),
+            false => pool.choose_beside(self.client, &self.tried, &self.left),
         };
         match chosen {
             Ok(guard) => Ok(guard),

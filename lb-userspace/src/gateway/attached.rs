@@ -195,6 +195,15 @@ impl Attached {
         }
     }
 
+    /// Writes the file anew: another process has had it until now.
+    pub(super) fn note_again(&self) {
+        let Places { all, noted, .. } = &mut *self.places();
+        *noted = None;
+        if !all.is_empty() {
+            self.note(noted, all.clone());
+        }
+    }
+
     /// What was added is for the sake of what is in force now.
     pub(super) fn in_force(&self) {
         self.places().added.clear();

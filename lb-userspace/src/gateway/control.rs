@@ -112,6 +112,8 @@ impl Control {
         }
         let mut heir = None;
         let mut is_stopping = false;
+        // A second signal: nobody is waited for that is about to take over.
+        let mut is_urgent = false;
         let mut rhythms = Rhythms::default();
         // A reload by SIGHUP that waits for the one that waits.
         let mut is_hung_up = false;
@@ -131,6 +133,7 @@ impl Control {
             tokio::select! {
                 () = stop.asked() => {
                     if is_stopping {
+                        is_urgent = true;
                         break;
                     }
                     is_stopping = true;
@@ -159,7 +162,7 @@ impl Control {
                 }
                 () = self.removed.due() => self.look_after_removed(),
                 _ = rhythms.release.tick(), if is_free && has_surplus => self.release_addresses(),
-                _ = rhythms.restore.tick() => self.restore_addresses(),
+                _ = rhythms.restore.tick(), if is_free => self.restore_addresses(),
                 _ = rhythms.accept.tick(), if is_free && !self.deaf.is_empty() => drop(self.accept_again()),
                 () = self.resolver.changed() => {
                     tracing::info!("the system's configuration of names has changed: all are looked up anew");
@@ -167,7 +170,7 @@ impl Control {
                 }
             }
         }
-        self.stop(stop, heir).await
+        self.stop(stop, heir, is_urgent).await
     }
 
     /// Starts the tasks that answer operators, and the one that handles the sockmap tier's events.
@@ -219,8 +222,8 @@ impl Control {
     }
 
     /// Stops accepting, waits up to `drain_timeout` for live connections, and resets the rest. `heir`: the process that has
-    /// taken over.
-    async fn stop(mut self, mut stop: Stop, mut heir: Option<Heir>) -> anyhow::Result<()> {
+    /// taken over. `is_urgent`: one that is about to is not waited for.
+    async fn stop(mut self, mut stop: Stop, mut heir: Option<Heir>, is_urgent: bool) -> anyhow::Result<()> {
         if heir.is_none() {
             tell_manager(NotifyState::Stopping);
         }
@@ -256,7 +259,16 @@ impl Control {
         let mut may_be_asked = heir.is_some();
         // A process that has the sockets and has not taken over yet counts on what this one has: it is waited for, too, until it
         // has, or is given up.
-        while self.succession.is_pending() || (live(&self.gateway) > 0 && Instant::now() < deadline) {
+        let mut is_cut = false;
+        loop {
+            let (is_late, is_awaited) =
+                (Instant::now() >= deadline, self.succession.is_pending() && !is_urgent);
+            if !is_awaited && (is_late || live(&self.gateway) == 0) {
+                break;
+            }
+            if is_late && !std::mem::replace(&mut is_cut, true) {
+                reset_live(&self.gateway, live(&self.gateway));
+            }
             tokio::select! {
                 () = sleep(POLL) => {}
                 () = stop.asked() => {
@@ -269,13 +281,8 @@ impl Control {
             }
             self.report_to(&mut heir).await;
         }
-        if live(&self.gateway) > 0 {
-            tracing::warn!(live = live(&self.gateway), "resetting the connections that are left");
-            self.gateway.books.ledger.read(|connections| {
-                for connection in connections {
-                    connection.end(CloseReason::Shutdown);
-                }
-            });
+        if !is_cut {
+            reset_live(&self.gateway, live(&self.gateway));
         }
         for worker in self.workers {
             let _ = worker.commands.send(Command::Exit);
@@ -313,7 +320,8 @@ impl Control {
         std::mem::forget(self.gateway.snapshot.load_full());
         drop(self.gateway);
         if let Some(thread) = self.log_thread {
-            let _ = thread.join();
+            // Not here: tasks that have been told to end, and have a share of the log, are dropped by this runtime.
+            let _ = tokio::task::spawn_blocking(move || thread.join()).await;
         }
         // Still to be asked, in a pod: if it ended by itself, the kubelet would start the program again, which would take over
         // from its heir.
@@ -323,6 +331,18 @@ impl Control {
         }
         tracing::info!("stopped");
         Ok(())
+    }
+}
+
+/// Ends all connections that this process carries, of which so many are live.
+fn reset_live(gateway: &RunningGateway, live: usize) {
+    if live > 0 {
+        tracing::warn!(live, "resetting the connections that are left");
+        gateway.books.ledger.read(|connections| {
+            for connection in connections {
+                connection.end(CloseReason::Shutdown);
+            }
+        });
     }
 }
 

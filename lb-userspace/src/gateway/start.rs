@@ -88,6 +88,16 @@ struct Prepared {
     before: Option<Predecessor>,
     /// The packet tier waits for it.
     taken_over: SyncSender<()>,
+    added: Added,
+}
+
+/// The addresses that a device was given for the sake of a gateway that is to begin: if it does not, they go.
+struct Added(Arc<Attached>);
+
+impl Drop for Added {
+    fn drop(&mut self) {
+        self.0.remove_added();
+    }
 }
 
 impl Start<'_> {
@@ -102,6 +112,7 @@ impl Start<'_> {
         };
         tell_open_files(limit, &config.gateway);
         let attached = Arc::new(Attached::found(&config.gateway.fixed.state_dir));
+        let added = Added(attached.clone());
         let mut source = Objects::of(&file, config, &[], attached.clone()).map(|objects| (file, objects));
         let mut watched_objects = None;
         if let Some((file, objects)) = &mut source {
@@ -274,7 +285,7 @@ impl Start<'_> {
         for (address, sockets) in &sockets {
             control.listens(*address, sockets).context("the listening sockets")?;
         }
-        Ok(Prepared { control, sockets, before, taken_over })
+        Ok(Prepared { control, sockets, before, taken_over, added })
     }
 }
 
@@ -282,7 +293,7 @@ impl Prepared {
     /// Becomes the gateway. Not to be dropped: once the process before this one has let go, nobody else serves. After that nothing
     /// fails.
     async fn begin(self) -> anyhow::Result<Control> {
-        let Self { mut control, sockets, before, taken_over } = self;
+        let Self { mut control, sockets, before, taken_over, added } = self;
         let (gateway, elsewhere) = (control.gateway.clone(), control.admin_side.elsewhere.clone());
         if let Some(mut before) = before {
             before.relieve(&gateway, &elsewhere).await?;
@@ -294,6 +305,8 @@ impl Prepared {
             // An error: there is no packet tier.
             let _ = taken_over.send(());
             control.tasks.spawn(before.follow(gateway.clone(), elsewhere));
+            // It may have written what it knew of last.
+            control.attached.note_again();
         }
         // Only now: until it was relieved, the process before this one has drained what an operator asked it to.
         drained::restore(&control.admin_side.state_dir, &gateway.snapshot.load());
@@ -303,6 +316,8 @@ impl Prepared {
         if let Some((_, objects)) = &mut control.source {
             objects.in_force();
         }
+        // None of them is for the sake of what is not in force.
+        drop(added);
         control.show_objects();
         Ok(control)
     }

@@ -170,7 +170,7 @@ impl Forward {
     }
 
     /// Asks one server of the pool; another one if that cannot be connected. `mark`: of the server that the client is kept at;
-    /// `left`: those that are asked only if there is no other. `is_sent` becomes whether a server may have the request.
+    /// `left`: those that are asked only if no other would be in their place. `is_sent` becomes whether a server may have the request.
     async fn attempt(
         &mut self,
         account: &mut Account,
@@ -183,16 +183,14 @@ impl Forward {
         let first = mark.and_then(|mark| pool.enter(|server| is_of(mark, pool, server)));
         let once = !self.may_repeat();
         let mut reach = Reach::new(&link, pool, first, once, left);
-        let mut connection = match reach.find().await {
-            Err(_) if !left.is_empty() => {
-                reach = Reach::new(&link, pool, None, once, &[]);
-                reach.find().await?
-            }
-            found => found?,
-        };
+        let mut connection = reach.find().await?;
         loop {
             let Connection { upstream, guard, epoch, is_kept } = connection;
             account.reached(pool, guard.server(), epoch);
+            // Its connections may have been ended while this one was opened.
+            if let Some(cause) = account.watch().take_cause() {
+                return Err(cause);
+            }
             is_sent.set(true);
             let sent = self.send(upstream, is_kept, pool).await;
             is_sent.set(!matches!(sent, Err(Fate::Unharmed | Fate::Refused)));

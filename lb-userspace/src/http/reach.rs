@@ -37,17 +37,16 @@ pub(super) struct Reach<'a> {
 }
 
 impl<'a> Reach<'a> {
-    /// `first`: a place with the server that is to be tried first. `once`: the request cannot be sent again. `without`: servers
-    /// that are not tried.
+    /// `first`: a place with the server that is to be tried first. `once`: the request cannot be sent again. `left`: servers that
+    /// are tried only if no other would be in their place.
     pub(super) fn new(
         link: &'a Link,
         pool: &'a Arc<Pool>,
         first: Option<ServerGuard>,
         once: bool,
-        without: &[Arc<Server>],
+        left: &[Arc<Server>],
     ) -> Self {
-        let mut search = Search::new(pool, link.connection.client.ip());
-        without.iter().for_each(|server| search.pass(server, CloseReason::ServerReset.into()));
+        let search = Search::new(pool, link.connection.client.ip()).beside(left);
         Reach { link, pool, owner: link.owner(pool), once, first, search, begun: None }
     }
 

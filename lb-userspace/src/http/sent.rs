@@ -11,7 +11,7 @@ use hyper::body::Incoming;
 use std::cell::{Cell, RefCell};
 use std::mem;
 use std::pin::Pin;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::{Context, Poll, Waker, ready};
@@ -54,6 +54,8 @@ pub(super) struct Source {
     is_read: Cell<bool>,
     /// How often it was begun to be sent; the last one that did so sends it.
     turn: Cell<u64>,
+    /// There as long as what sends it now.
+    being_sent: RefCell<Weak<()>>,
     /// Of whoever waits for more of it to send.
     reader: Cell<Option<Waker>>,
     /// It is broken off.
@@ -76,6 +78,7 @@ impl Source {
             has_ended: Cell::new(false),
             is_read: Cell::new(false),
             turn: Cell::new(0),
+            being_sent: RefCell::default(),
             reader: Cell::new(None),
             has_failed: Cell::new(false),
             kept: RefCell::new(keeps.then(Vec::new)),
@@ -87,7 +90,9 @@ impl Source {
     pub(super) fn sent(self: &Rc<Self>) -> Sent {
         self.supersede();
         self.is_read.set(true);
-        Sent::Client { source: self.clone(), turn: self.turn.get(), sent: 0, gate: None }
+        let alive = Rc::new(());
+        self.being_sent.replace(Rc::downgrade(&alive));
+        Sent::Client { source: self.clone(), turn: self.turn.get(), sent: 0, gate: None, _alive: alive }
     }
 
     /// How many bytes of it have come.
@@ -129,7 +134,8 @@ impl Source {
 
     /// What is being sent of it now, if it is.
     pub(super) fn upload(self: &Rc<Self>) -> Option<Upload> {
-        self.is_under_way().then(|| Upload { source: self.clone(), turn: self.turn.get() })
+        let sent = self.being_sent.borrow().clone();
+        self.is_under_way().then(|| Upload { source: self.clone(), turn: self.turn.get(), sent })
     }
 
     /// Whoever has sent it until now breaks off.
@@ -182,6 +188,8 @@ impl Source {
 pub(super) struct Upload {
     source: Rc<Source>,
     turn: u64,
+    /// What sends it.
+    sent: Weak<()>,
 }
 
 impl Upload {
@@ -189,15 +197,19 @@ impl Upload {
         self.source.turn.get() == self.turn && self.source.is_under_way() && !self.source.has_failed()
     }
 
-    /// Waits until it is over; after `bound`, it is broken off.
+    /// Waits until it is over; after `bound`, it is broken off. hyper hears of that only when the server takes more of it, and
+    /// keeps the stream until then.
     pub(super) async fn ends_within(&self, bound: Duration) {
         let ended = async {
             while self.is_under_way() {
                 self.source.over.notified().await;
             }
         };
-        if timeout(bound, ended).await.is_err() {
+        if timeout(bound, ended).await.is_err() && self.source.turn.get() == self.turn {
             self.source.supersede();
+        }
+        while self.sent.strong_count() > 0 {
+            self.source.over.notified().await;
         }
     }
 }
@@ -233,7 +245,7 @@ pub(super) enum Sent {
     /// There is none.
     Empty,
     /// That of the client's request, of which so many bytes are sent.
-    Client { source: Rc<Source>, turn: u64, sent: usize, gate: Option<Gate> },
+    Client { source: Rc<Source>, turn: u64, sent: usize, gate: Option<Gate>, _alive: Rc<()> },
     /// This.
     Whole(Bytes),
 }
@@ -342,11 +354,10 @@ impl Body for Sent {
 
 impl Drop for Sent {
     fn drop(&mut self) {
-        if let Sent::Client { source, turn, .. } = self
-            && source.turn.get() == *turn
-        {
+        let Sent::Client { source, turn, .. } = self else { return };
+        if source.turn.get() == *turn {
             source.is_read.set(false);
-            source.over.notify_waiters();
         }
+        source.over.notify_waiters();
     }
 }

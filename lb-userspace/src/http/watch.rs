@@ -133,6 +133,9 @@ impl Watch {
         // Not while it is borrowed.
         let left = self.server.take();
         drop(left);
+        if self.cause.get() == Some(HttpAnswer::ServerDown) {
+            self.cause.set(None);
+        }
     }
 
     /// Its answer must have come to its end by then.
@@ -211,16 +214,21 @@ impl Watch {
     pub(super) async fn ended(&self) -> HttpAnswer {
         poll_fn(|cx| {
             self.register(cx);
-            let Some(cause) = self.cause.take() else { return Poll::Pending };
-            // It may be tried again elsewhere.
-            let ended = match cause {
-                HttpAnswer::RouteRemoved => (None, self.route.take()),
-                _ => (self.server.take(), None),
-            };
-            drop(ended);
-            Poll::Ready(cause)
+            self.take_cause().map_or(Poll::Pending, Poll::Ready)
         })
         .await
+    }
+
+    /// Why the request is to be broken off, if it is; the task is to answer it.
+    pub(super) fn take_cause(&self) -> Option<HttpAnswer> {
+        let cause = self.cause.take()?;
+        // It may be tried again elsewhere.
+        let ended = match cause {
+            HttpAnswer::RouteRemoved => (None, self.route.take()),
+            _ => (self.server.take(), None),
+        };
+        drop(ended);
+        Some(cause)
     }
 
     /// Waits until the request is to be broken off; why.

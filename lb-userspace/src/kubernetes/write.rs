@@ -100,8 +100,12 @@ impl Writer {
         let mut looked_at = Arc::new(Statuses::new());
         // A look at everything is due: this process begins to write.
         let mut all_due = true;
+        // Nothing may be written yet: whatever ends that is heard.
+        let mut is_held_up = true;
         loop {
-            let next = {
+            let next = if is_held_up {
+                Instant::now() + LONGEST_PAUSE
+            } else {
                 let memory = memory.lock().unwrap_or_else(PoisonError::into_inner);
                 let soonest =
                     due.iter().filter_map(|key| memory.pauses.get(key)).map(|(until, _)| *until).min();
@@ -129,7 +133,8 @@ impl Writer {
                 continue;
             }
             let wanted = self.wanted.borrow_and_update().clone();
-            if !wanted.is_whole || !self.store.is_settled() {
+            is_held_up = !wanted.is_whole || !self.store.is_settled();
+            if is_held_up {
                 continue;
             }
             match std::mem::take(&mut all_due) {

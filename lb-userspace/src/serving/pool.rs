@@ -458,10 +458,21 @@ impl Pool {
     /// Chooses a server for a new connection of `client`, none of `tried`. The connection counts as active until the guard
     /// is dropped.
     pub(crate) fn choose(&self, client: IpAddr, tried: &[Arc<Server>]) -> Result<ServerGuard, Unavailable> {
+        self.choose_beside(client, tried, &[])
+    }
+
+    /// The same; one of `left` only if no other would be chosen in its place.
+    pub(crate) fn choose_beside(
+        &self,
+        client: IpAddr,
+        tried: &[Arc<Server>],
+        left: &[Arc<Server>],
+    ) -> Result<ServerGuard, Unavailable> {
         let servers = self.servers();
         // Again where another worker has taken the last place meanwhile.
         loop {
-            let candidates = self.candidates(&servers, tried);
+            let mut candidates = self.candidates(&servers, tried);
+            pass_over(&mut candidates, |index| is_among(left, &servers[index]));
             let ticket = self.choices.fetch_add(1, Relaxed);
             let random = self.random.hash_one(ticket);
             let choice = choose(self.balance, &candidates, &servers.schedules, ticket, client, random);
@@ -491,12 +502,10 @@ impl Pool {
     /// The servers as the choice sees them.
     fn candidates(&self, servers: &Servers, tried: &[Arc<Server>]) -> Vec<Candidate> {
         let now_ms = now_ms();
-        let standing =
-            |server: &Arc<Server>| match tried.iter().any(|other| Arc::ptr_eq(&other.state, &server.state)) {
-                // Not the same object: it may have been replaced meanwhile.
-                true => Standing::Unusable,
-                false => server.standing(now_ms),
-            };
+        let standing = |server: &Arc<Server>| match is_among(tried, server) {
+            true => Standing::Unusable,
+            false => server.standing(now_ms),
+        };
         let standings: Vec<Standing> = servers.iter().map(standing).collect();
         let wanted = if standings.contains(&Standing::Usable) { Standing::Usable } else { Standing::Ejected };
         let candidate = |(server, standing): (&Arc<Server>, &Standing)| Candidate {
@@ -550,6 +559,21 @@ pub enum Unavailable {
     Nobody,
 }
 
+/// Whether it is one of these, which may have been replaced by other objects meanwhile.
+fn is_among(servers: &[Arc<Server>], server: &Server) -> bool {
+    servers.iter().any(|other| Arc::ptr_eq(&other.state, &server.state))
+}
+
+/// Takes those that were `left` out of the choice, if it has another one that is as good, and not full.
+fn pass_over(candidates: &mut [Candidate], left: impl Fn(usize) -> bool) {
+    let best = candidates.iter().filter(|candidate| candidate.usable).map(|candidate| candidate.rank).min();
+    let mut others = candidates.iter().enumerate().filter(|(index, _)| !left(*index));
+    if others.any(|(_, other)| other.usable && !other.full && Some(other.rank) == best) {
+        let passed = candidates.iter_mut().enumerate().filter(|(index, _)| left(*index));
+        passed.for_each(|(_, candidate)| candidate.usable = false);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -581,6 +605,34 @@ mod tests {
             is_closed: false,
         };
         Pool::new(&config, previous).unwrap()
+    }
+
+    #[test]
+    fn who_has_not_answered_is_passed_over_for_one_that_is_as_good() {
+        const GOOD: Candidate = Candidate {
+            usable: true,
+            full: false,
+            rank: Rank { backup: false, priority: 0 },
+            weight: 1,
+            warmth: crate::route::WHOLE,
+            active: 0,
+            identity: 0,
+        };
+        let backup = Candidate { rank: Rank { backup: true, ..GOOD.rank }, ..GOOD };
+        for (what, other, is_passed) in [
+            ("one like it", GOOD, true),
+            ("full", Candidate { full: true, ..GOOD }, false),
+            ("ejected, down or tried", Candidate { usable: false, ..GOOD }, false),
+            ("a backup", backup, false),
+        ] {
+            let mut candidates = [GOOD, other];
+            pass_over(&mut candidates, |index| index == 0);
+            assert_eq!(!candidates[0].usable, is_passed, "{what}");
+            assert_eq!(candidates[1].usable, other.usable, "{what}");
+        }
+        let mut only = [GOOD];
+        pass_over(&mut only, |_| true);
+        assert!(only[0].usable);
     }
 
     #[test]

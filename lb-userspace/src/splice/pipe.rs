@@ -14,8 +14,8 @@ const CAPACITY: usize = 1024 * 1024;
 
 const FLAGS: SpliceFlags = SpliceFlags::MOVE.union(SpliceFlags::NONBLOCK);
 
-/// Pipes a worker keeps: an empty one costs two descriptors and no pages.
-const KEPT: usize = 64;
+/// Pipes a worker keeps. An empty one has no pages, but the kernel counts what it may have: few, or other workers get none.
+const KEPT: usize = 4;
 
 thread_local! {
     static STORE: RefCell<Vec<Pipe>> = const { RefCell::new(Vec::new()) };

@@ -26,7 +26,8 @@ pub fn rewrite(
     path: &str,
 ) -> Result<(), BadTarget> {
     let mut uri = request.uri.clone().into_parts();
-    if let Some(rewrite) = &by.path {
+    // `OPTIONS *` asks about the server, not about a resource of it (RFC 9110, section 7.1).
+    if let Some(rewrite) = by.path.as_ref().filter(|_| path != "*") {
         uri.path_and_query = Some(target(&rewritten(path, rewrite, of), request.uri.query())?);
     }
     if let Some(host) = &by.host {
@@ -134,6 +135,7 @@ mod tests {
             ("/old/x?a=/old&b", "/new/x?a=/old&b"),
             ("/old?", "/new?"),
             ("/old", "/new"),
+            ("*", "*"),
             ("https://old.example/old/x?q", "https://new.example:8080/new/x?q"),
         ] {
             let (mut parts, ()) =
