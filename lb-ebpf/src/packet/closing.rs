@@ -83,7 +83,8 @@ fn gate(flow: &Flow, halves: &Halves, segment: &Segment, await_ack: Option<u32>)
     if segment.flags & tcp::RST != 0 {
         return match bounds.judge_reset(&own, segment.seq) {
             Reset::Exact | Reset::Again => Gate::Open,
-            _ if is_finished => Gate::ResetOfNext,
+            // Not to our own socket, which is still there in a handover, and may have repeated something too late.
+            _ if is_finished && await_ack.is_none() => Gate::ResetOfNext,
             Reset::InWindow => Gate::ResetInexact,
             Reset::Elsewhere => Gate::ResetOutside,
         };

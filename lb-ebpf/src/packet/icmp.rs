@@ -183,8 +183,9 @@ fn judge(ctx: &TcContext, sent: &Tuple, flow: &Flow, quote: &Quote) -> Result<()
     let seq = u32::from_be(quote[1]);
     let end = halves.peer_sent().wrapping_sub(flow.ack_delta);
     if before(seq, halves.own_ack()) || before(end, seq) {
-        // The port of a finished connection may be another's by now.
-        let is_finished = (halves.own_closing() | halves.peer_closing()) & closing::FINISHED != 0;
+        // The port of a finished connection may be another's by now; not in a handover, when our own socket is still there.
+        let state = halves.own_closing() | halves.peer_closing();
+        let is_finished = state & closing::FINISHED != 0 && state & closing::HANDOVER == 0;
         return Err(if is_finished { Pass::NewConnection.into() } else { Count::IcmpUnrelated.into() });
     }
     Ok(())
