@@ -149,7 +149,10 @@ struct CorsSpec {
 impl MatchSpec {
     /// What of it is not looked at: its requests are refused.
     pub(super) fn unserved(&self) -> Option<&str> {
-        self.rest.iter().find_map(|(key, given)| given.0.then_some(&**key))
+        let by_pattern = self.method.as_ref().is_some_and(Text::is_pattern);
+        let rest = self.rest.iter().find_map(|(key, given)| given.0.then_some(&**key));
+        // Methods are told apart by their names.
+        rest.or(by_pattern.then_some("a method by a pattern"))
     }
 
     /// The rule of this match alone, which stands at `path`. `namespace`: of the object.
@@ -194,12 +197,11 @@ impl MatchSpec {
             Only::Regex(regex) => Some(PathMatch::Regex(expressions.read(&regex)?)),
         };
         let method = match self.method.map_or(Ok(Only::Any), Text::only)? {
-            Only::Any => None,
+            Only::Any | Only::Begin(_) | Only::Regex(_) => None,
             Only::Exact(method) => {
                 let read = Method::from_bytes(method.as_bytes());
                 Some(read.map_err(|_| format!("{} is no method", quote(&method)))?)
             }
-            Only::Begin(_) | Only::Regex(_) => return Err("only exact methods are told apart".to_owned()),
         };
         let mut headers = BTreeMap::new();
         for (name, text) in self.headers {

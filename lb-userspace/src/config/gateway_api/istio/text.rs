@@ -25,6 +25,11 @@ pub(super) enum Only {
 }
 
 impl Text {
+    /// Whether it asks for more than one text.
+    pub(super) fn is_pattern(&self) -> bool {
+        self.prefix.is_some() || self.regex.is_some()
+    }
+
     pub(super) fn only(self) -> Result<Only, String> {
         match (self.exact, self.prefix, self.regex) {
             (None, None, None) => Ok(Only::Any),

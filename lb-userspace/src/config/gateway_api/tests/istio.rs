@@ -601,6 +601,7 @@ fn a_rule_of_http_that_refuses_keeps_its_place() {
         "withoutHeaders: { a: {} }",
         "authority: { exact: b }",
         "sourceLabels: { a: b }",
+        "method: { regex: \"G.*\" }",
     ] {
         let admin = format!("{{ uri: {{ prefix: /admin }}, {narrowed} }}");
         let refused = format!("{{ match: [{admin}], directResponse: {{ status: 403 }} }}");
