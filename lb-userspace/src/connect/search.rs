@@ -1,7 +1,7 @@
 //! The search for a server of a pool that takes a connection: whom to try next, and the wait for a place if all are full.
 
+use super::dial::{Connected, Dial, Failure, open_server, reason_of};
 use super::preamble::{Unwelcome, Welcome};
-use super::{Connected, Dial, Failure, open_server, reason_of};
 use crate::reason::CloseReason;
 use crate::serving::{Pool, Server, ServerGuard, Unavailable};
 use std::net::IpAddr;
@@ -179,7 +179,8 @@ fn is_servers_fault(reason: CloseReason) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Greeting, connect, poll_once};
+    use super::super::dial::poll_once;
+    use super::super::{Greeting, connect};
     use super::*;
     use crate::config::{self, Check, Health, Origin, Role};
     use crate::reason::DownReason;

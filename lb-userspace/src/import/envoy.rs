@@ -1,6 +1,7 @@
 //! Envoy: listeners, filter chains and clusters of a static configuration (YAML or JSON).
 
 mod cluster;
+mod time;
 
 use super::model::{
     ANY, At, Certificate, ClientCa, Extra, Listener, Model, Note, PROXY_FROM_ANYBODY, Protocol, Route,
@@ -12,6 +13,7 @@ use crate::config::quote;
 use cluster::Clusters;
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv6Addr};
+use time::time_or;
 
 /// Whether a document is a configuration of Envoy.
 pub(super) fn is_one(fields: &Fields<'_>) -> bool {
@@ -161,13 +163,6 @@ fn socket_addresses(fields: &Fields<'_>) -> Option<Vec<(IpAddr, u16)>> {
     let of_both_families = fields.map("socket_address").is_some_and(|socket| socket.is_true("ipv4_compat"));
     let is_any = address == Ipv6Addr::UNSPECIFIED;
     Some(if is_any && of_both_families { any_address(port) } else { vec![(address, port)] })
-}
-
-/// A time as a key of TOML, and Envoy's default where there is none.
-fn time_or(fields: &Fields<'_>, from: &str, default: &str, key: &'static str) -> Option<Extra> {
-    let text = fields.text(from);
-    let said = text.map(|text| format!("{from}: {text}")).unwrap_or_default();
-    timeout(key, duration(text.unwrap_or(default), "s")?, fields.at(), &said)
 }
 
 /// A filter chain that passes TCP on.

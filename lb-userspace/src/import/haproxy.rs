@@ -1,6 +1,7 @@
 //! HAProxy: `frontend`, `listen` and `backend` sections in mode tcp.
 
 mod backend;
+mod bases;
 mod condition;
 mod frontend;
 mod options;
@@ -10,8 +11,9 @@ use super::auxiliary::Auxiliary;
 use super::model::{Model, Note};
 use super::words::lines;
 use crate::config::quote;
+use bases::Bases;
 use frontend::{Frontend, Known, said_addresses};
-use section::{Bases, Section, Settings, sections};
+use section::{Section, Settings, sections};
 use std::collections::{BTreeMap, HashSet};
 
 /// Whether a text is a configuration of HAProxy: a section's keyword begins a line, where no YAML or nginx has it.

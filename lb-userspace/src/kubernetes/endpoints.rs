@@ -15,9 +15,8 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::balancers::{self, Here};
 use super::health::{HealthPorts, Local};
-use super::kinds::MANAGER;
+use super::kinds::{MANAGER, PATIENCE};
 use super::lease::while_held;
-use super::nodes::PATIENCE;
 use super::services::CLASS_LABEL;
 use super::status::says_it;
 use super::store::Store;

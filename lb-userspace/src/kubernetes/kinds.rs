@@ -4,11 +4,15 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{APIGroupList, APIResource};
 use kube::Client;
 use kube::api::ApiResource;
 use kube::error::DiscoveryError;
+use std::time::Duration;
 
 use crate::config::gateway_api::Kind;
 
 /// Who we are to server-side apply.
 pub(super) const MANAGER: &str = "snisplice";
+
+/// How long the API server may take for an answer.
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How a kind is asked for, in the best version that the API server has; `None`: it has none.
 pub(super) async fn resource(client: &Client, kind: Kind) -> Result<Option<ApiResource>, kube::Error> {

@@ -17,7 +17,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::endpoints;
-use super::kinds::MANAGER;
+use super::kinds::{MANAGER, PATIENCE};
 use super::lease::DURATION;
 use super::liveness::{Liveness, Presence, TURN};
 use super::names::Names;
@@ -39,8 +39,6 @@ const SERVES: &str = "snisplice.dev/serves";
 const UNTIL: &str = "snisplice.dev/serves-until";
 /// How soon the others are asked for while somebody waits for what they say.
 const HURRY: Duration = Duration::from_millis(250);
-/// How long the API server may take for an answer.
-pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 /// Addresses of a node that are told and heard at most.
 const MOST_ADDRESSES: usize = 512;
 

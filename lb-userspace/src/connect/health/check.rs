@@ -3,7 +3,7 @@
 use super::probe::{Failure, MAX_RECEIVED, Step, Verdict};
 use super::probes::probe;
 use crate::config::{Check, Health, Host, ProxyVersion};
-use crate::connect::open_server;
+use crate::connect::dial::open_server;
 use crate::connect::preamble::own_proxy_header;
 use crate::reason::DownReason;
 use crate::serving::{Pool, Server};

@@ -1,6 +1,6 @@
 //! Envoy's clusters, as pools.
 
-use super::time_or;
+use super::time::time_or;
 use crate::config::{is_http_host, is_http_path, quote};
 use crate::import::model::{Extra, Model, Note, Pool, Server, Servers};
 use crate::import::values::{duration, server_host, timeout, toml_string, toml_table};

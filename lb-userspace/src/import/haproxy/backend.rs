@@ -1,7 +1,8 @@
 //! HAProxy's backends, as pools.
 
+use super::bases::Bases;
 use super::options::{ServerOptions, check_of};
-use super::section::{Bases, Section, Settings};
+use super::section::{Section, Settings};
 use crate::config::quote;
 use crate::import::model::{At, Extra, Model, Note, Pool, Server, Servers};
 use crate::import::values::{host_and_port, timeout, toml_string, toml_table};

@@ -1,8 +1,9 @@
 //! HAProxy's frontends: where they listen, and which clients they send where.
 
 use super::backend::{Backend, is_for_backend};
+use super::bases::Bases;
 use super::condition::{self, Acls, Condition, Matching, Term};
-use super::section::{Bases, Section, Settings, idle_timeout};
+use super::section::{Section, Settings, idle_timeout};
 use crate::config::quote;
 use crate::import::auxiliary::Auxiliary;
 use crate::import::model::{

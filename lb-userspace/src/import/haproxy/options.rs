@@ -1,6 +1,6 @@
 //! Options of HAProxy's servers, and how they are checked.
 
-use super::section::Bases;
+use super::bases::Bases;
 use crate::config::{is_http_host, is_http_path, quote};
 use crate::import::model::Note;
 use crate::import::values::{duration, port, server_host, toml_string};
