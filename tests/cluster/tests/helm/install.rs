@@ -182,14 +182,14 @@ fn two_releases_share_nodes_and_a_namespace() -> Result<()> {
              spec: {{gatewayClassName: {class}, listeners: [{{name: tcp, port: {port}, protocol: TCP}}]}}\n"
         ))?;
     }
-    // Those that say that a node takes connections, by their names, and which version of each this is.
+    // Those of nodes, by their names, and which version of each this is.
     let slices = || -> Result<BTreeSet<(String, String)>> {
         let list = json_of(&cluster, "endpointslices -l service.kubernetes.io/service-proxy-name=snisplice")?;
         let list = list["items"].as_array().into_iter().flatten();
-        let ready = list.filter(|slice| slice["endpoints"][0]["conditions"]["ready"] == true);
+        let of_nodes = list.filter(|slice| slice["endpoints"][0]["nodeName"].is_string());
         let text =
             |slice: &Value, field: &str| slice["metadata"][field].as_str().unwrap_or_default().to_owned();
-        Ok(ready.map(|slice| (text(slice, "name"), text(slice, "resourceVersion"))).collect())
+        Ok(of_nodes.map(|slice| (text(slice, "name"), text(slice, "resourceVersion"))).collect())
     };
     let known = eventually("two Services to be at both nodes in both families", || {
         slices().ok().filter(|slices| slices.len() == 8)
