@@ -31,7 +31,7 @@ pub(crate) fn plain() -> Box<dyn FnMut()> {
     let (near, far) = (watched(&runtime, near), watched(&runtime, far));
     runtime.spawn(async move {
         let (near, far) = (Plain::new(&near, Vec::new()), Plain::new(&far, Vec::new()));
-        relay(near, far, &Traffic::default(), None, || ()).await
+        relay(near, far, &Traffic::default(), None).await
     });
     exchange(runtime, client, server, vec![vec![7; SIZE]; TIMES as usize], SIZE)
 }
@@ -56,7 +56,7 @@ pub(crate) fn terminated() -> Box<dyn FnMut()> {
         .expect("they belong together");
     let carried = async move {
         let session = Session::accept(&near, Vec::new(), config).await.expect("a handshake");
-        relay(Tls::new(session, &near), Plain::new(&far, Vec::new()), &Traffic::default(), None, || ()).await
+        relay(Tls::new(session, &near), Plain::new(&far, Vec::new()), &Traffic::default(), None).await
     };
     let task = runtime.spawn(carried);
     let serving = std::thread::spawn(move || {

@@ -28,7 +28,7 @@ use crate::splice::relay::relay;
 use crate::splice::sockmap::Outcome;
 use crate::splice::split::Failed;
 use crate::splice::tls::Tls;
-use crate::splice::transport::{Plain, Transport};
+use crate::splice::transport::Plain;
 use crate::tier::choose;
 use crate::tls::{ClientTls, Dialling, HandshakeError, Serving, Session};
 use crate::traffic::add;
@@ -194,19 +194,9 @@ impl Passage {
         self.copy_for(FallbackReason::ServerTls);
         self.keep_alive(&server);
         let (near, far) = (Plain::new(&*self.client, window), Tls::new(session, &*server));
-        let end = self.relay(near, far).await;
+        let end = relay(near, far, &self.account.connection.traffic, self.route.idle_timeout()).await;
         server.clean();
         self.relayed(end)
-    }
-
-    /// splice: userspace carries the bytes.
-    fn relay<C: Transport, S: Transport>(
-        &self,
-        near: C,
-        far: S,
-    ) -> impl Future<Output = Result<CloseReason, (Side, TlsError)>> + use<'_, C, S> {
-        let connection = &*self.account.connection;
-        relay(near, far, &connection.traffic, self.route.idle_timeout(), || connection.answered())
     }
 
     /// The copy tier carries it, as no other could.
@@ -349,7 +339,7 @@ impl Passage {
             }
         }
         let (near, far) = (Plain::new(&*self.client, prefix), Plain::new(server, Vec::new()));
-        let end = self.relay(near, far).await;
+        let end = relay(near, far, traffic, idle).await;
         self.relayed(end)
     }
 
@@ -445,12 +435,13 @@ impl Passage {
         };
         self.copy_for(FallbackReason::TlsTerminated);
         self.keep_alive(&server);
+        let (traffic, idle) = (&self.account.connection.traffic, self.route.idle_timeout());
         let near = Tls::new(session, &*self.client).offload(self.offload());
         let near = self.keyed(near, &server, request.filter(|_| upstream.is_some()));
         let end = match upstream {
-            None => self.relay(near, Plain::new(&*server, Vec::new())).await,
+            None => relay(near, Plain::new(&*server, Vec::new()), traffic, idle).await,
             // Boxed: connections without TLS toward the server need not pay for its session.
-            Some(upstream) => Box::pin(self.relay(near, Tls::new(*upstream, &*server))).await,
+            Some(upstream) => Box::pin(relay(near, Tls::new(*upstream, &*server), traffic, idle)).await,
         };
         server.clean();
         self.relayed(end)

@@ -164,63 +164,6 @@ fn a_drained_route_that_returns_in_time_keeps_its_connections() -> Result<()> {
     says(&mut passed)
 }
 
-/// One request of HTTP on a connection that is kept.
-fn asks(stream: &mut TcpStream) -> Result<()> {
-    stream.write_all(b"GET / HTTP/1.1\r\nHost: site.example.com\r\n\r\n")?;
-    let mut seen = Vec::new();
-    while !seen.ends_with(b"\r\n\r\n") {
-        let mut byte = [0];
-        stream.read_exact(&mut byte)?;
-        seen.extend(byte);
-    }
-    ensure!(seen.starts_with(b"HTTP/1.1 302 "), "{}", String::from_utf8_lossy(&seen));
-    Ok(())
-}
-
-#[test]
-fn connections_to_a_listener_of_http_are_not_those_of_a_route_of_its_name() -> Result<()> {
-    let world = World::new()?;
-    let _backend = Backend::start(&world.net.server, 7001, echo)?;
-    // Its route that has its name is removed as well.
-    let site = |name: &str| {
-        format!(
-            "[[route]]\nname = '{name}'\nlistener = 'web'\nsni = ['{name}.example.com']\non_removal = 'kill'\n\
-             [[route.rule]]\nredirect = {{ scheme = 'https', status = 302 }}\n"
-        )
-    };
-    let left = "[[listener]]\nname = 'web'\nbind = ['0.0.0.0:80']\nprotocol = 'http'\n".to_owned()
-        + &site("site")
-        + &listener("")
-        + &to_server("other", "");
-    let server = pool("server", &[7001], "");
-    for namesake in [to_server("web", "max_connections = 1\non_removal = 'kill'"), site("web")] {
-        let gateway = world.gateway(&(left.clone() + &namesake + &server))?;
-        let mut site = world.connect(80)?;
-        asks(&mut site)?;
-        let is_passed = !namesake.contains("rule");
-        let mut passed = is_passed.then(|| world.open("web.example.com")).transpose()?;
-        if let Some(passed) = &mut passed {
-            let mut first = [0];
-            passed.read_exact(&mut first)?;
-            ensure!(first == [0x16], "an alert, and not its own hello");
-        }
-        let status = gateway.status()?;
-        ensure!(status.route("web", "active") == u64::from(is_passed));
-        ensure!(status.route("web:listener", "active") == 1, "{}", status.0);
-        gateway.write_config(&(left.clone() + &server))?;
-        gateway.reload()?;
-        if let Some(passed) = &mut passed {
-            while matches!(passed.read(&mut [0; 1024]), Ok(1..)) {}
-            eventually("its line in the access log", || {
-                gateway.access_log().ok()?.into_iter().find(|line| line["close_reason"] == "route_removed")
-            })?;
-        }
-        asks(&mut site).context("a connection of the listener")?;
-        ensure!(gateway.status()?.route("web", "active") == 1);
-    }
-    Ok(())
-}
-
 #[test]
 fn a_client_that_comes_before_the_reload_and_speaks_after_it_is_routed_as_before_and_then_reset() -> Result<()>
 {

@@ -89,8 +89,6 @@ pub struct Plan {
     pub end: End,
     /// Stop reading after this many bytes, for this long.
     pub stall: Option<(u64, Duration)>,
-    /// Read nothing before all is sent.
-    pub reads_last: bool,
 }
 
 impl Plan {
@@ -107,7 +105,6 @@ impl Plan {
             start: Start::AtOnce,
             end: End::Finish,
             stall: None,
-            reads_last: false,
         }
     }
 
@@ -126,7 +123,6 @@ impl Plan {
                 End::MeetReset => End::Reset,
             },
             stall: None,
-            reads_last: false,
             ..*self
         }
     }
@@ -138,9 +134,6 @@ pub fn exchange(duplex: Duplex, plan: &Plan) -> Result<()> {
     let (go, starting) = mpsc::channel();
     thread::scope(|scope| {
         let sender = scope.spawn(|| send(&mut *writer, plan, starting));
-        while plan.reads_last && !sender.is_finished() {
-            thread::sleep(Duration::from_millis(10));
-        }
         let received = receive(&mut *reader, plan, go);
         if received.is_err() {
             // The sender may wait for an end that no longer reads.

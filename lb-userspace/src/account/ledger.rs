@@ -80,13 +80,6 @@ impl Connection {
         PerLeg { client: self.listener.keepalive, server }
     }
 
-    /// The first byte of its server has come.
-    pub(crate) fn answered(&self) {
-        if let Some((pool, server)) = self.upstream.get() {
-            pool.answered(server);
-        }
-    }
-
     /// The tier that carries it, and why not an earlier one; `None` before it is chosen.
     pub fn choice(&self) -> Option<Choice> {
         let tier = *Tier::ALL.get(usize::from(self.tier.load(Relaxed)))?;

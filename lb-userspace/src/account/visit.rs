@@ -361,8 +361,7 @@ impl Drop for Account {
         }
         // One that did not get as far was judged when its server was dialled.
         if let (Some((pool, server)), Some(_)) = (self.connection.upstream.get(), self.connection.choice()) {
-            let has_answered = self.connection.traffic.bytes_out.load(Relaxed) > 0;
-            pool.ended(server, reason, self.connection.opened_ms, has_answered);
+            pool.ended(server, reason, self.connection.traffic.bytes_out.load(Relaxed) > 0);
         }
         self.books.ledger.close(self.worker, &self.connection, reason);
         let connection = &*self.connection;

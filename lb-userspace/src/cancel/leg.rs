@@ -121,8 +121,4 @@ impl<T: Transport> Transport for Keyed<T> {
     fn poll_flush(&mut self, cx: &mut Context<'_>, delivered: &AtomicU64) -> Poll<Result<(), Failure>> {
         self.leg.poll_flush(cx, delivered)
     }
-
-    fn is_flushed(&self) -> bool {
-        self.leg.is_flushed()
-    }
 }

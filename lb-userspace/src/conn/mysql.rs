@@ -7,6 +7,7 @@ use crate::reason::{CloseReason, FallbackReason};
 use crate::scratch::Output;
 use crate::serving::{Numbering, Threads};
 use crate::sniff::TlsRequest;
+use crate::splice::relay::relay;
 use crate::splice::tls::Tls;
 use crate::splice::transport::{Failure, PeerEnd, Received, Transport};
 use crate::tls::{Dialling, HandshakeError, Serving, Session};
@@ -78,7 +79,7 @@ impl Passage {
         let near = Tls::new(session, &*self.client).offload(self.offload());
         let far = Tls::new(*upstream, &*server);
         let far = Killing { leg: far, kills, threads, at };
-        let end = self.relay(near, far).await;
+        let end = relay(near, far, &self.account.connection.traffic, self.route.idle_timeout()).await;
         server.clean();
         self.relayed(end)
     }
@@ -160,9 +161,5 @@ impl Transport for Killing<'_> {
 
     fn poll_flush(&mut self, cx: &mut Context<'_>, delivered: &AtomicU64) -> Poll<Result<(), Failure>> {
         self.leg.poll_flush(cx, delivered)
-    }
-
-    fn is_flushed(&self) -> bool {
-        self.leg.is_flushed()
     }
 }

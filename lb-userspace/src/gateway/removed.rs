@@ -45,8 +45,8 @@ impl Removed {
     /// `new` has taken the place of `old`.
     pub(super) fn note(&mut self, old: Arc<Snapshot>, new: &Snapshot) {
         let now = Instant::now();
-        let names: HashSet<&str> = new.configured_routes().iter().map(|route| route.name()).collect();
-        for route in old.configured_routes().iter().filter(|route| !names.contains(route.name())) {
+        let names: HashSet<&str> = new.routes.iter().map(|route| route.name()).collect();
+        for route in old.routes.iter().filter(|route| !names.contains(route.name())) {
             let at = match route.on_removal() {
                 OnRemoval::Keep => continue,
                 OnRemoval::Drain => now + new.gateway.drain_timeout,

@@ -12,7 +12,7 @@ use super::sent::{Gate, Sent, Source};
 use super::upstream::{H1, Lost, Stream, Upstream};
 use super::{hop, mirror};
 use crate::config::{Filters, Persistence, Retry, RuleBackend};
-use crate::reason::HttpAnswer;
+use crate::reason::{CloseReason, HttpAnswer};
 use crate::serving::{HttpRule, Pool, Server, ServerGuard, is_copied};
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HeaderValue, ORIGIN, UPGRADE};
@@ -267,7 +267,7 @@ impl Forward {
             return HttpAnswer::ServerFailed;
         }
         server.state.failures.fetch_add(1, Relaxed);
-        pool.failed(server);
+        pool.ended(server, CloseReason::ServerReset, false);
         HttpAnswer::ServerFailed
     }
 
@@ -280,7 +280,7 @@ impl Forward {
         pool: &Pool,
         guard: ServerGuard,
     ) -> Result<Reached, HttpAnswer> {
-        pool.answered(guard.server());
+        pool.ended(guard.server(), CloseReason::ServerClosed, true);
         let (mut head, incoming) = response.into_parts();
         head.extensions.clear();
         head.version = Version::HTTP_11;

@@ -161,10 +161,6 @@ impl Transport for Far {
             Far::Tls(leg) => leg.poll_flush(cx, delivered),
         }
     }
-
-    fn is_flushed(&self) -> bool {
-        self.left() == 0
-    }
 }
 
 impl Leg for Far {

@@ -209,8 +209,8 @@ async fn upgraded<L: Leg>(near: L, client: &TcpStream, to: Upgraded, link: &Link
     let (traffic, idle) = (&link.connection.traffic, link.idle());
     let relayed = async {
         match &mut far {
-            Far::Plain(far) => relay(near, far, traffic, idle, || ()).await,
-            Far::Tls(far) => relay(near, &mut **far, traffic, idle, || ()).await,
+            Far::Plain(far) => relay(near, far, traffic, idle).await,
+            Far::Tls(far) => relay(near, &mut **far, traffic, idle).await,
         }
     };
     tokio::select! {

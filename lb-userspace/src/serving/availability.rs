@@ -45,18 +45,12 @@ impl Pool {
         }
     }
 
-    /// The first byte of an answer has come from the server.
-    pub fn answered(&self, server: &Server) {
-        server.state.health.worked();
-    }
-
-    /// A connection to the server has ended. Where the kernel carries the bytes, nobody sees the first: only now it shows that
-    /// the server `has_answered`, some time after the connection was opened.
-    pub fn ended(&self, server: &Server, reason: CloseReason, opened_ms: u64, has_answered: bool) {
-        if has_answered {
-            server.state.health.worked_after(opened_ms);
-        } else if reason == CloseReason::ServerReset {
-            self.failed(server);
+    /// A connection to the server has ended; `answered`: with a byte of the server.
+    pub fn ended(&self, server: &Server, reason: CloseReason, answered: bool) {
+        match (reason, answered) {
+            (CloseReason::ServerReset, false) => self.failed(server),
+            (CloseReason::ServerReset, true) | (_, false) => {}
+            (_, true) => server.state.health.worked(),
         }
     }
 }

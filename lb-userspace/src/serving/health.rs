@@ -211,19 +211,12 @@ impl HealthRecord {
         Some(until)
     }
 
-    /// The server answers a connection.
+    /// The server has answered a connection.
     pub fn worked(&self) {
-        self.worked_after(u64::MAX);
-    }
-
-    /// The server has answered a connection, at an unknown time after this one: it may have failed since.
-    pub fn worked_after(&self, ms: u64) {
         if self.has_failed.load(Relaxed) {
             let mut failing = self.failing();
-            if failing.last_ms < ms {
-                (failing.failures, failing.ejections) = (0, 0);
-                self.has_failed.store(false, Relaxed);
-            }
+            (failing.failures, failing.ejections) = (0, 0);
+            self.has_failed.store(false, Relaxed);
         }
     }
 
@@ -393,22 +386,6 @@ mod tests {
         assert!((0..2).all(|n| record.failed(EJECT, || true, 300_000 + n).is_none()));
         record.worked();
         assert_eq!(record.failed(EJECT, || true, 300_002), None);
-    }
-
-    #[test]
-    fn an_answer_says_nothing_of_failures_that_may_have_come_after_it() {
-        let record = HealthRecord::default();
-        let fail = |now_ms| record.failed(EJECT, || true, now_ms);
-        assert_eq!([fail(1_000), fail(2_000)], [None, None]);
-        // The server went down, or nothing moved any more, on a connection that was opened before.
-        for opened_ms in [0, 1_500, 2_000] {
-            record.worked_after(opened_ms);
-        }
-        assert_eq!(fail(3_000), Some(13_000));
-        record.worked_after(2_500);
-        assert_eq!(fail(13_000), Some(33_000), "the rest has not been for nothing");
-        record.worked_after(13_001);
-        assert_eq!([fail(33_000), fail(33_000), fail(33_000)], [None, None, Some(43_000)]);
     }
 
     #[test]

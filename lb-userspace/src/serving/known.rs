@@ -20,7 +20,7 @@ impl<'s> Known<'s> {
     pub fn of(snapshot: &'s Snapshot) -> Self {
         Known {
             listeners: snapshot.listeners.iter().map(|listener| (&*listener.name, listener)).collect(),
-            routes: snapshot.configured_routes().iter().map(|route| (route.name(), route)).collect(),
+            routes: snapshot.routes.iter().map(|route| (route.name(), route)).collect(),
             pools: snapshot.pools.iter().map(|pool| (&*pool.name, pool)).collect(),
             keepalive: snapshot.gateway.keepalive,
         }

@@ -209,12 +209,12 @@ impl Route {
     }
 
     /// Of the connections of a listener of HTTP.
-    pub(super) fn of_listener(name: &str, listener: &config::Listener, stats: RouteStats) -> Self {
+    pub(super) fn of_listener(listener: &config::Listener, stats: RouteStats) -> Self {
         let http = Some(Box::new(Requests::new(&[], &[], None)));
         Route {
             special: Special { http, ..Special::default() }.boxed(),
             stats,
-            ..Route::retired(name, &listener.name, None, None)
+            ..Route::retired(&listener.name, &listener.name, None, None)
         }
     }
 

@@ -22,7 +22,7 @@ pub struct Snapshot {
     pub generation: u64,
     /// In the order of the configuration.
     pub listeners: Vec<Arc<Listener>>,
-    /// In the order of the configuration; then each listener's [own](Listener::own). No two have the same name.
+    /// In the order of the configuration; then those of connections to listeners of HTTP.
     pub routes: Vec<Arc<Route>>,
     /// In the order of the configuration.
     pub pools: Vec<Arc<Pool>>,
@@ -89,8 +89,7 @@ pub struct Listener {
     pub mysql: Option<Reception>,
     /// How clients are refused.
     pub refuse: Refuse,
-    /// Of connections that carry requests for any of its routes, if HTTP is its protocol. Called as the listener is, if no
-    /// configured route is.
+    /// Of connections that carry requests for any of its routes, if HTTP is its protocol; called as the listener is.
     pub own: Option<Arc<Route>>,
     /// Kept across reloads.
     pub stats: Arc<ListenerStats>,
@@ -149,12 +148,6 @@ impl Listener {
 }
 
 impl Snapshot {
-    /// Its routes that are configured.
-    pub fn configured_routes(&self) -> &[Arc<Route>] {
-        let own = self.listeners.iter().filter(|listener| listener.own.is_some()).count();
-        &self.routes[..self.routes.len() - own]
-    }
-
     /// The listener of the socket bound to `address`; `None` once it is removed.
     pub fn listener(&self, address: SocketAddr) -> Option<&Arc<Listener>> {
         self.by_address.get(&address)
@@ -219,11 +212,8 @@ impl Snapshot {
     pub fn new(config: &Config, previous: Option<&Snapshot>) -> Result<Snapshot, CertificateRefused> {
         let known_pools: HashMap<_, _> =
             previous.iter().flat_map(|old| &old.pools).map(|pool| (&*pool.name, pool)).collect();
-        let known_routes: HashMap<_, _> = previous
-            .iter()
-            .flat_map(|old| old.configured_routes())
-            .map(|route| (route.name(), route))
-            .collect();
+        let known_routes: HashMap<_, _> =
+            previous.iter().flat_map(|old| &old.routes).map(|route| (route.name(), route)).collect();
         let known_listeners: HashMap<_, _> =
             previous.iter().flat_map(|old| &old.listeners).map(|old| (&*old.name, old)).collect();
 
@@ -297,10 +287,15 @@ impl Snapshot {
             .map(|(index, listener)| {
                 let known = known_listeners.get(&*listener.name);
                 let own = (listener.protocol == Protocol::Http).then(|| {
-                    let stats = known.and_then(|old| Some(old.own.as_ref()?.stats.clone()));
-                    let name = name_of_own(listener, &routes);
-                    let own = Arc::new(Route::of_listener(&name, listener, stats.unwrap_or_default()));
-                    routes.push(own.clone());
+                    // What they count is told of their name.
+                    let namesake = routes.iter().find(|route| *route.name() == *listener.name);
+                    let stats = namesake.map(|route| route.stats.clone());
+                    let known = || Some(known_routes.get(&*listener.name)?.stats.clone());
+                    let own = Arc::new(Route::of_listener(
+                        listener,
+                        stats.clone().or_else(known).unwrap_or_default(),
+                    ));
+                    routes.extend(stats.is_none().then(|| own.clone()));
                     own
                 });
                 Arc::new(Listener {
@@ -354,15 +349,6 @@ impl Snapshot {
             made,
         })
     }
-}
-
-/// What a listener's own route is called beside these: metrics tell routes apart by their names.
-fn name_of_own(listener: &config::Listener, routes: &[Arc<Route>]) -> String {
-    let mut name = listener.name.to_string();
-    while routes.iter().any(|route| route.name() == name) {
-        name += ":listener";
-    }
-    name
 }
 
 /// How the clients of this listener are received, if they are MySQL's.

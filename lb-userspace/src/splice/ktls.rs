@@ -350,22 +350,17 @@ impl<R: Role> KernelRecords<R> {
         Ok(())
     }
 
-    /// Whether the socket has as many bytes as there are in all records, or takes none any more.
-    pub(super) fn is_queued(&self, socket: &TcpStream) -> Result<bool, Failure> {
-        let overhead = self.overhead(socket).map_err(Failure::Tls)?;
-        let all = self.before.wrapping_add(self.offload.delivered() + self.beside + overhead);
-        let sent = tcp::sent(socket.as_fd())?;
-        Ok(sent.bytes >= all || sent.is_closed)
-    }
-
-    /// Ready when the socket [has all records](Self::is_queued).
+    /// Ready when the socket has as many bytes as there are in all records.
     fn poll_queued(&mut self, socket: &TcpStream, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
         loop {
             if let Some(pause) = &mut self.pause {
                 ready!(pause.as_mut().poll(cx));
                 self.pause = None;
             }
-            if self.is_queued(socket)? {
+            let overhead = self.overhead(socket).map_err(Failure::Tls)?;
+            let all = self.before.wrapping_add(self.offload.delivered() + self.beside + overhead);
+            let sent = tcp::sent(socket.as_fd())?;
+            if sent.bytes >= all || sent.is_closed {
                 return Poll::Ready(Ok(()));
             }
             self.paused = (2 * self.paused).min(LONGEST_PAUSE);

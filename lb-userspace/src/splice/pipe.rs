@@ -7,38 +7,37 @@ use std::io;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
-/// Bytes that a pipe holds. A process without CAP_SYS_RESOURCE, which the gateway drops, gets none of this size where
-/// `fs.pipe-max-size` is smaller, or all pipes of its user would have more pages than `fs.pipe-user-pages-soft`. The one that it
-/// gets then has two pages, which carry less in a call than a copy does.
+/// Bytes that a pipe is to hold; an unprivileged process may get less (`/proc/sys/fs/pipe-max-size`).
 const CAPACITY: usize = 1024 * 1024;
 
 const FLAGS: SpliceFlags = SpliceFlags::MOVE.union(SpliceFlags::NONBLOCK);
 
-/// Pipes a worker keeps. An empty one has no pages, but the kernel counts what it may have: few, or other workers get none.
-const KEPT: usize = 4;
+/// Pipes a worker keeps: an empty one costs two descriptors and no pages.
+const KEPT: usize = 64;
 
 thread_local! {
     static STORE: RefCell<Vec<Pipe>> = const { RefCell::new(Vec::new()) };
 }
 
-/// A pipe of [`CAPACITY`] between two sockets. Bytes that are in it when it is dropped are lost; only an empty one may be put back.
+/// A pipe between two sockets. Bytes that are in it when it is dropped are lost; only an empty one may be put back.
 pub(crate) struct Pipe {
     read: OwnedFd,
     write: OwnedFd,
+    capacity: usize,
     /// Bytes that are not drained yet.
     held: usize,
 }
 
 impl Pipe {
-    /// A pipe from the store, or a new one; `None` when the process may have no more of them, or has no descriptors left.
+    /// A pipe from the store, or a new one; `None` when the process has no descriptors left.
     pub(crate) fn get() -> Option<Self> {
         STORE.with_borrow_mut(Vec::pop).or_else(|| Self::new().ok())
     }
 
     fn new() -> io::Result<Self> {
         let (read, write) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
-        fcntl_setpipe_size(&write, CAPACITY)?;
-        Ok(Pipe { read, write, held: 0 })
+        let capacity = fcntl_setpipe_size(&write, CAPACITY).unwrap_or(64 * 1024);
+        Ok(Pipe { read, write, capacity, held: 0 })
     }
 
     /// Returns an empty pipe to the store.
@@ -57,7 +56,7 @@ impl Pipe {
 
     /// Moves what `from` has into the empty pipe; 0 at its end.
     pub(crate) fn fill(&mut self, from: &TcpStream) -> io::Result<usize> {
-        let fill = || Ok(splice(from, None, &self.write, None, CAPACITY, FLAGS)?);
+        let fill = || Ok(splice(from, None, &self.write, None, self.capacity, FLAGS)?);
         self.held = from.try_io(Interest::READABLE, fill)?;
         Ok(self.held)
     }

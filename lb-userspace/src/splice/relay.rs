@@ -14,7 +14,7 @@
 //! | reading from a leg fails | the other leg is reset | that leg's reset |
 //! | writing to a leg fails | what it sent before is still delivered; at its end the other leg is reset | that leg's reset |
 //! | the TLS of a leg fails | the other leg is reset | the cause |
-//! | no byte moves for `idle` | both legs are closed: reset, if a byte is not delivered, so that the stream does not look whole | `idle_timeout` |
+//! | no byte moves for `idle` | both legs are closed | `idle_timeout` |
 
 use super::pipe::Pipe;
 use super::transport::{Failure, PeerEnd, Received, Transport};
@@ -38,7 +38,7 @@ const TURN: usize = 16;
 const BULK: u8 = 3;
 
 /// Carries bytes until both directions have ended, one leg is reset, or nothing has moved for `idle`; or until TLS
-/// fails, with the leg and the cause. Calls `answered` when the first byte of the server is delivered.
+/// fails, with the leg and the cause.
 ///
 /// A reset of one leg is passed on: the other socket is set to reset when it is closed.
 pub fn relay<C: Transport, S: Transport>(
@@ -46,17 +46,15 @@ pub fn relay<C: Transport, S: Transport>(
     server: S,
     traffic: &Traffic,
     idle: Option<Duration>,
-    answered: impl FnOnce(),
 ) -> impl Future<Output = Result<CloseReason, (Side, TlsError)>> {
     // Not an `async fn`: its future would have room for both transports twice, as arguments and in the relay.
     let [request, response] = [Side::Client, Side::Server].map(Direction::new);
-    let mut relay =
-        Relay { client, server, request, response, traffic, answered: Some(answered), first_closed: None };
+    let mut relay = Relay { client, server, request, response, traffic, first_closed: None };
     async move {
         tokio::select! {
             biased;
             end = poll_fn(|cx| relay.poll(cx)) => end,
-            () = idle_expired(traffic, idle) => Ok(relay.expire()),
+            () = idle_expired(traffic, idle) => Ok(CloseReason::IdleTimeout),
         }
     }
 }
@@ -76,14 +74,12 @@ async fn idle_expired(traffic: &Traffic, idle: Option<Duration>) {
     }
 }
 
-struct Relay<'a, C, S, A> {
+struct Relay<'a, C, S> {
     client: C,
     server: S,
     request: Direction,
     response: Direction,
     traffic: &'a Traffic,
-    /// To be called once.
-    answered: Option<A>,
     /// Whose end was passed on first.
     first_closed: Option<Side>,
 }
@@ -97,19 +93,16 @@ enum End {
     Failed(Side, Failure),
 }
 
-impl<C: Transport, S: Transport, A: FnOnce()> Relay<'_, C, S, A> {
+impl<C: Transport, S: Transport> Relay<'_, C, S> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<CloseReason, (Side, TlsError)>> {
         let before = self.traffic.moved();
         scratch::with(|buffers| {
-            let Self { client, server, request, response, traffic, .. } = self;
+            let Relay { client, server, request, response, traffic, .. } = self;
             request.poll(client, server, &traffic.bytes_in, cx, buffers);
             response.poll(server, client, &traffic.bytes_out, cx, buffers);
         });
         if self.traffic.moved() != before {
             self.traffic.active_ms.store(now_ms(), Relaxed);
-        }
-        if let Some(answered) = self.answered.take_if(|_| self.traffic.bytes_out.load(Relaxed) > 0) {
-            answered();
         }
         for (direction, other) in [(&self.request, &self.response), (&self.response, &self.request)] {
             match direction.end {
@@ -141,18 +134,6 @@ impl<C: Transport, S: Transport, A: FnOnce()> Relay<'_, C, S, A> {
         }))
     }
 
-    /// Nothing has moved for too long.
-    fn expire(&self) -> CloseReason {
-        let is_delivered = self.client.is_flushed()
-            && self.server.is_flushed()
-            && [&self.request, &self.response].iter().all(|direction| direction.is_delivered());
-        if !is_delivered {
-            reset_on_close(self.client.socket());
-            reset_on_close(self.server.socket());
-        }
-        CloseReason::IdleTimeout
-    }
-
     fn socket(&self, leg: Side) -> &TcpStream {
         match leg {
             Side::Client => self.client.socket(),
@@ -177,13 +158,11 @@ struct Direction {
     end: Option<End>,
     /// Of a bulk transfer.
     pipe: Option<Pipe>,
-    /// There was none to be had: it is copied until it runs dry.
-    lacks_pipe: bool,
 }
 
 impl Direction {
     fn new(sender: Side) -> Self {
-        Direction { sender, full_reads: 0, ended: false, end: None, pipe: None, lacks_pipe: false }
+        Direction { sender, full_reads: 0, ended: false, end: None, pipe: None }
     }
 
     /// Carries what there is, and notes how the direction has ended if it has.
@@ -225,12 +204,10 @@ impl Direction {
             }
             if self.pipe.is_none()
                 && self.full_reads >= BULK
-                && !self.lacks_pipe
                 && from.gives_to_splice()
                 && to.takes_from_splice()
             {
                 self.pipe = Pipe::get();
-                self.lacks_pipe = self.pipe.is_none();
             }
             let Buffers { input, plaintext, records } = &mut *buffers;
             let room = input.len();
@@ -256,14 +233,9 @@ impl Direction {
         Poll::Pending
     }
 
-    /// Nothing that was read is lost or still here.
-    fn is_delivered(&self) -> bool {
-        !matches!(self.end, Some(End::Failed(..))) && self.pipe.as_ref().is_none_or(|pipe| pipe.held() == 0)
-    }
-
     /// The sender ran dry: the pipe, which is empty, goes back to the worker's store.
     fn rest(&mut self) {
-        (self.full_reads, self.lacks_pipe) = (0, false);
+        self.full_reads = 0;
         if let Some(pipe) = self.pipe.take() {
             pipe.put_back();
         }
@@ -313,7 +285,7 @@ fn poll_drain(
 mod tests {
     use super::*;
     use crate::scratch::Output;
-    use std::cell::{Cell, RefCell};
+    use std::cell::RefCell;
     use std::collections::VecDeque;
     use std::pin::pin;
     use std::task::Waker;
@@ -326,8 +298,6 @@ mod tests {
         says: RefCell<VecDeque<Result<Received<'static>, Failure>>>,
         /// Why nothing can be written to it.
         deaf: Option<Failure>,
-        /// It has room for nothing of what is written to it.
-        full: bool,
         hears: RefCell<Vec<u8>>,
     }
 
@@ -367,11 +337,7 @@ mod tests {
         }
 
         fn poll_flush(&mut self, _: &mut Context<'_>, _: &AtomicU64) -> Poll<Result<(), Failure>> {
-            if self.is_flushed() { Poll::Ready(Ok(())) } else { Poll::Pending }
-        }
-
-        fn is_flushed(&self) -> bool {
-            !self.0.full || self.0.hears.borrow().is_empty()
+            Poll::Ready(Ok(()))
         }
     }
 
@@ -405,13 +371,9 @@ mod tests {
         let (far, far_peer) = socket().await;
         let (client, server) = (peer([SAYS, ENDS]), peer([SAYS]));
         let traffic = Traffic::default();
-        let answers = Cell::new(0);
-        let answered = || answers.set(answers.get() + 1);
-        let mut relay =
-            pin!(relay(Scripted(&client, &near), Scripted(&server, &far), &traffic, None, answered));
+        let mut relay = pin!(relay(Scripted(&client, &near), Scripted(&server, &far), &traffic, None));
         let cx = &mut Context::from_waker(Waker::noop());
         assert!(relay.as_mut().poll(cx).is_pending());
-        assert_eq!(answers.get(), 1);
         assert_eq!(*server.hears.borrow(), b"words; end");
         far_peer.readable().await.unwrap();
         assert_eq!(far_peer.try_read(&mut [0]).unwrap(), 0, "a FIN");
@@ -419,7 +381,6 @@ mod tests {
         server.says.borrow_mut().extend([SAYS, ENDS]);
         assert_eq!(relay.as_mut().poll(cx), Poll::Ready(Ok(CloseReason::ClientClosed)));
         assert_eq!(*client.hears.borrow(), b"wordswords; end");
-        assert_eq!(answers.get(), 1);
         assert!(!is_to_be_reset(&near) && !is_to_be_reset(&far));
         assert_eq!((traffic.bytes_in.load(Relaxed), traffic.bytes_out.load(Relaxed)), (5, 10));
     }
@@ -457,7 +418,7 @@ mod tests {
         for (case, client, server, expected) in cases {
             let ((near, _near_peer), (far, _far_peer)) = (socket().await, socket().await);
             let traffic = Traffic::default();
-            let relay = relay(Scripted(&client, &near), Scripted(&server, &far), &traffic, None, || ());
+            let relay = relay(Scripted(&client, &near), Scripted(&server, &far), &traffic, None);
             assert_eq!(relay.await, expected, "{case}");
             let client_fails = matches!(expected, Ok(CloseReason::ClientReset) | Err((Side::Client, _)));
             assert_eq!(
@@ -478,28 +439,17 @@ mod tests {
         let (client, server) = (peer([]), peer([]));
         let idle = Duration::from_secs(1);
         let traffic = Traffic { active_ms: (now_ms() - 2_000).into(), ..Traffic::default() };
-        let (near, far) = (Scripted(&client, &near), Scripted(&server, &far));
-        let relay = pin!(relay(near, far, &traffic, Some(idle), || ()));
+        let relay = pin!(relay(Scripted(&client, &near), Scripted(&server, &far), &traffic, Some(idle)));
         assert!(relay.poll(&mut Context::from_waker(Waker::noop())).is_pending());
     }
 
     #[tokio::test]
-    async fn what_is_not_delivered_when_the_connection_is_idle_does_not_look_whole() {
-        let full = |says: Result<_, _>| Peer { full: true, ..peer([says]) };
-        let cases = [
-            ("all is delivered", peer([SAYS]), peer([SAYS]), false),
-            ("the client has no room", full(SAYS), peer([SAYS]), true),
-            ("the server has no room", peer([SAYS]), full(SAYS), true),
-            ("the client has no room for the end", full(SAYS), peer([ENDS]), true),
-            ("the server is gone", peer([SAYS]), deaf([], Failure::Socket), true),
-        ];
-        for (case, client, server, is_reset) in cases {
-            let ((near, _near_peer), (far, _far_peer)) = (socket().await, socket().await);
-            let traffic = Traffic { active_ms: now_ms().into(), ..Traffic::default() };
-            let idle = Some(Duration::from_millis(1));
-            let end = relay(Scripted(&client, &near), Scripted(&server, &far), &traffic, idle, || ()).await;
-            assert_eq!(end, Ok(CloseReason::IdleTimeout), "{case}");
-            assert_eq!((is_to_be_reset(&near), is_to_be_reset(&far)), (is_reset, is_reset), "{case}");
-        }
+    async fn a_receiver_that_is_gone_is_waited_for_until_the_connection_is_idle() {
+        let ((near, _near_peer), (far, _far_peer)) = (socket().await, socket().await);
+        let (client, server) = (peer([SAYS]), deaf([], Failure::Socket));
+        let traffic = Traffic { active_ms: now_ms().into(), ..Traffic::default() };
+        let idle = Some(Duration::from_millis(1));
+        let end = relay(Scripted(&client, &near), Scripted(&server, &far), &traffic, idle).await;
+        assert_eq!(end, Ok(CloseReason::IdleTimeout));
     }
 }

@@ -62,8 +62,7 @@ pub enum Outcome {
 /// Carries bytes until both directions have ended, one leg is reset, nothing has moved for `idle`, or the copy
 /// tier has to go on. Userspace must have written all that it has read.
 ///
-/// A reset of one leg is passed on: the other socket is set to reset when it is closed. Both are after `idle`, if a byte is not
-/// delivered. `traffic` is brought up to
+/// A reset of one leg is passed on: the other socket is set to reset when it is closed. `traffic` is brought up to
 /// date every mebibyte, on [`Sockmap::refresh`] and at the end, however it comes.
 pub async fn splice(
     kernel: &Sockmap,
@@ -85,7 +84,7 @@ pub async fn splice(
             Err(reason) => splice.fail(reason),
         },
         reason = splice.handed_over() => return Outcome::Demoted(reason),
-        () = splice.idle_expired(idle) => splice.expire(),
+        () = splice.idle_expired(idle) => CloseReason::IdleTimeout,
         () = splice.keep_refreshed(kernel) => unreachable!("it never ends"),
     };
     Outcome::Closed(reason)
@@ -318,24 +317,6 @@ impl<'a> Splice<'a> {
         }
     }
 
-    /// Nothing has moved for too long. What is not delivered must not look whole.
-    fn expire(&self) -> CloseReason {
-        let is_delivered = |from| {
-            let direction = self.directions.get(from);
-            match direction.phase.get() {
-                Phase::Kernel => self.in_flight(from) == Ok(0),
-                Phase::Copying => !direction.has_unread(),
-                Phase::Finished => true,
-            }
-        };
-        if !Side::BOTH.into_iter().all(is_delivered) {
-            for from in Side::BOTH {
-                reset_on_close(self.directions.get(from).source);
-            }
-        }
-        CloseReason::IdleTimeout
-    }
-
     /// Sets the sockets up to pass on how the connection failed.
     fn fail(&self, reason: CloseReason) -> CloseReason {
         let [client, server] = self.directions.each_ref().map(|direction| direction.source);
@@ -394,12 +375,6 @@ impl<'a> Direction<'a> {
                 }
             }
         }
-    }
-
-    /// Whether the source's queue has bytes that are not copied.
-    fn has_unread(&self) -> bool {
-        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
-        recv(self.source, &mut [0][..], flags).is_ok_and(|(_, read)| read > 0)
     }
 
     fn copy_some(&self, from: Side, buffer: &mut [u8]) -> Result<Step, CloseReason> {

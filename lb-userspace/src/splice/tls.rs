@@ -6,7 +6,6 @@ use crate::kernel::tcp;
 use crate::scratch::Output;
 use crate::tls::{Role, Session, goes_on};
 use crate::traffic::add;
-use std::io;
 use std::mem;
 use std::ops::Deref;
 use std::os::fd::AsFd as _;
@@ -14,9 +13,7 @@ use std::sync::atomic::AtomicU64;
 use std::task::{Context, Poll, ready};
 use tokio::net::TcpStream;
 
-/// Bytes of the session's own answers (key updates, alerts, session tickets) that may wait for a peer that does not read, before
-/// nothing more is read from it. Records of what the other leg's peer says do not count: that one may go on reading what this
-/// peer says, and stops only what it sends itself.
+/// Bytes of ciphertext that may wait for a peer that does not read, before nothing more is read from it.
 const MAX_ANSWERS: usize = 16 * 1024;
 
 /// A leg inside of TLS. `S`: its socket, or a reference to it.
@@ -25,8 +22,6 @@ pub struct Tls<R: Role, S> {
     socket: S,
     /// What the socket has not taken yet: records, or plaintext if the kernel makes them.
     kept: Kept,
-    /// How much of what was kept since it was last empty is the session's own.
-    answers: usize,
     /// The last word was said.
     ended: bool,
     /// Present while the kernel may take its records, and has not.
@@ -45,7 +40,7 @@ impl<R: Role, S: Deref<Target = TcpStream>> Tls<R, S> {
     /// `socket`: the one on which the handshake was done.
     pub fn new(session: Session<R>, socket: S) -> Self {
         let records = Records::Own(session);
-        Tls { records, socket, kept: Kept::default(), answers: 0, ended: false, offload: None }
+        Tls { records, socket, kept: Kept::default(), ended: false, offload: None }
     }
 
     /// Lets the kernel take its records, once the connection is bulk.
@@ -80,13 +75,6 @@ impl<R: Role, S: Deref<Target = TcpStream>> Tls<R, S> {
             Records::Own(session) => session.put_back(bytes),
             Records::Kernel(_) | Records::Nobody => unreachable!("only a leg of requests takes bytes back"),
         }
-    }
-
-    /// Sends what is kept; ready when nothing is left.
-    fn poll_kept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.kept.poll_flush(&self.socket, cx))?;
-        self.answers = 0;
-        Poll::Ready(Ok(()))
     }
 
     /// Lets the kernel take the records, if it may and the time has come.
@@ -143,9 +131,6 @@ impl<R: Role, S: Deref<Target = TcpStream>> Transport for Tls<R, S> {
         plaintext: &'b mut Output,
     ) -> Poll<Result<Received<'b>, Failure>> {
         self.hand_over()?;
-        if self.answers > MAX_ANSWERS {
-            ready!(self.poll_kept(cx))?;
-        }
         let session = match &mut self.records {
             Records::Own(session) => session,
             Records::Kernel(records) => return records.poll_read(&self.socket, cx, input),
@@ -154,9 +139,12 @@ impl<R: Role, S: Deref<Target = TcpStream>> Transport for Tls<R, S> {
         plaintext.clear();
         plaintext.extend(&session.take_early());
         if plaintext.bytes().is_empty() && !session.is_closed() {
+            if self.kept.left() > MAX_ANSWERS {
+                ready!(self.kept.poll_flush(&self.socket, cx))?;
+            }
             let held = session.incoming().len();
             // Up to the end of a record, if the kernel is to have the next.
-            let is_due = self.kept.left() == 0 && self.offload.as_ref().is_some_and(Offload::is_due);
+            let is_due = self.offload.as_ref().is_some_and(Offload::is_due);
             let most = if is_due { session.up_to_rest(input.len()) } else { input.len() };
             let read = ready!(poll_read_once(&self.socket, cx, &mut input[held..most]))?;
             let is_dry = read < most - held;
@@ -169,9 +157,7 @@ impl<R: Role, S: Deref<Target = TcpStream>> Transport for Tls<R, S> {
             let decrypted = session.decrypt(&mut input[..held + read], plaintext, &mut answer);
             // Behind our FIN there is nothing to be said.
             if !answer.bytes().is_empty() && !self.ended {
-                let left = self.kept.left();
                 self.kept.write(answer.bytes(), &self.socket)?;
-                self.answers += self.kept.left() - left;
             }
             decrypted.map_err(Failure::Tls)?;
             if is_dry && session.incoming().is_empty() && goes_on(plaintext.bytes().len()) {
@@ -212,17 +198,9 @@ impl<R: Role, S: Deref<Target = TcpStream>> Transport for Tls<R, S> {
         if let Records::Kernel(kernel) = &mut self.records {
             return kernel.poll_flush(&mut self.kept, &self.socket, cx, delivered);
         }
-        ready!(self.poll_kept(cx))?;
+        ready!(self.kept.poll_flush(&self.socket, cx))?;
         self.hand_over()?;
         Poll::Ready(Ok(()))
-    }
-
-    fn is_flushed(&self) -> bool {
-        let has_all = match &self.records {
-            Records::Kernel(kernel) => kernel.is_queued(&self.socket).unwrap_or(false),
-            Records::Own(_) | Records::Nobody => true,
-        };
-        has_all && self.kept.left() == 0
     }
 }
 
@@ -232,7 +210,6 @@ mod tests {
     use crate::config::{Authorities, MinVersion, Termination, UpstreamTls};
     use crate::reason::CloseReason;
     use crate::splice::relay::relay;
-    use crate::splice::transport::Plain;
     use crate::tls::{Dialling, FULL_RECORD, ServerTls, Serving, Verifiers, server_config};
     use crate::traffic::Traffic;
     use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -429,57 +406,13 @@ mod tests {
         })
         .await;
         let traffic = Traffic::default();
-        let end = relay(Tls::new(client, &near), Tls::new(server, &far), &traffic, None, || ()).await;
+        let end = relay(Tls::new(client, &near), Tls::new(server, &far), &traffic, None).await;
         assert_eq!(end, Ok(CloseReason::ClientClosed));
         assert_eq!(traffic.bytes_in.load(Relaxed), 7 + 8_000_000);
         assert_eq!(traffic.bytes_out.load(Relaxed), 8_000_000);
         drop((near, far));
         client_end.join().unwrap();
         server_end.join().unwrap();
-    }
-
-    #[tokio::test]
-    async fn an_end_may_say_everything_before_it_reads() {
-        /// More than there is room for on the way.
-        const ALL: usize = 32 << 20;
-        fn says_and_then_hears(mut end: impl Read + Write) {
-            end.write_all(&vec![1; ALL]).unwrap();
-            end.read_exact(&mut vec![0; ALL]).unwrap();
-        }
-        fn hears_while_it_says(end: &std::net::TcpStream) {
-            thread::scope(|scope| {
-                // What there is no room for is not a few KiB, as it would be with powers of two.
-                scope.spawn(|| vec![1; ALL].chunks(90_001).for_each(|some| (&*end).write_all(some).unwrap()));
-                (&*end).read_exact(&mut vec![0; ALL]).unwrap();
-            });
-        }
-        // A failed test instead of a stuck one.
-        let patience = Some(std::time::Duration::from_secs(30));
-        let traffic = Traffic::default();
-
-        let (near, client, client_end) = accepted(b"", move |end| {
-            end.sock.set_write_timeout(patience).unwrap();
-            says_and_then_hears(end);
-        })
-        .await;
-        let (far, server_end) = pair();
-        let server_end = thread::spawn(move || hears_while_it_says(&server_end));
-        let _ = relay(Tls::new(client, &near), Plain::new(&far, Vec::new()), &traffic, None, || ()).await;
-        drop((near, far));
-        client_end.join().expect("the client");
-        server_end.join().expect("its server");
-
-        let (near, client_end) = pair();
-        let client_end = thread::spawn(move || hears_while_it_says(&client_end));
-        let (far, server, server_end) = dialled(move |end| {
-            end.sock.set_write_timeout(patience).unwrap();
-            says_and_then_hears(end);
-        })
-        .await;
-        let _ = relay(Plain::new(&near, Vec::new()), Tls::new(server, &far), &traffic, None, || ()).await;
-        drop((near, far));
-        server_end.join().expect("the server");
-        client_end.join().expect("its client");
     }
 
     #[tokio::test]
@@ -499,7 +432,7 @@ mod tests {
         })
         .await;
         let traffic = Traffic::default();
-        let end = relay(Tls::new(client, &near), Tls::new(server, &far), &traffic, None, || ()).await;
+        let end = relay(Tls::new(client, &near), Tls::new(server, &far), &traffic, None).await;
         assert_eq!(end, Ok(CloseReason::ServerClosed));
         drop((near, far));
         client_end.join().unwrap();

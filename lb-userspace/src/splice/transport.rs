@@ -47,9 +47,6 @@ pub trait Transport {
 
     /// Sends what is kept, and adds to `delivered` as [`write`](Self::write) does; ready when nothing is left.
     fn poll_flush(&mut self, cx: &mut Context<'_>, delivered: &AtomicU64) -> Poll<Result<(), Failure>>;
-
-    /// Whether the socket has all that was written.
-    fn is_flushed(&self) -> bool;
 }
 
 /// One that stays its owner's.
@@ -85,10 +82,6 @@ impl<T: Transport> Transport for &mut T {
 
     fn poll_flush(&mut self, cx: &mut Context<'_>, delivered: &AtomicU64) -> Poll<Result<(), Failure>> {
         (**self).poll_flush(cx, delivered)
-    }
-
-    fn is_flushed(&self) -> bool {
-        (**self).is_flushed()
     }
 }
 
@@ -203,10 +196,6 @@ impl<S: Deref<Target = TcpStream>> Transport for Plain<S> {
 
     fn poll_flush(&mut self, cx: &mut Context<'_>, delivered: &AtomicU64) -> Poll<Result<(), Failure>> {
         self.kept.poll_deliver(&self.socket, cx, delivered).map_err(Failure::from)
-    }
-
-    fn is_flushed(&self) -> bool {
-        self.kept.left() == 0
     }
 }
 
